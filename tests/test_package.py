@@ -24,15 +24,19 @@ def build(what: str, source: Path, out: Path) -> Path:
     return out / process.stdout.splitlines()[-1]
 
 
+def copy_checkout(folder: Path) -> Path:
+    """Copy what the package is built from, because building leaves files there."""
+    shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def archives(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The source archive and the wheel that is built from it."""
     folder = tmp_path_factory.mktemp("package")
-    checkout = folder / "checkout"
-    shutil.copytree(ROOT / "src", checkout / "src", ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
-        shutil.copy(ROOT / name, checkout)
-    source = build("build_sdist", checkout, folder)
+    source = build("build_sdist", copy_checkout(folder / "checkout"), folder)
     with tarfile.open(source) as archive:
         archive.extractall(folder, filter="data")
     return source, build("build_wheel", folder / source.name.removesuffix(".tar.gz"), folder)

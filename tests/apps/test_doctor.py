@@ -105,3 +105,16 @@ def test_failed_checks_end_in_one_line_and_a_check_that_raises_has_failed(monkey
     monkeypatch.setattr(doctor, "CHECKS", (_videos, _images))
     with pytest.raises(RunError, match="1 of 2 checks failed: videos"):
         judge(examine())
+
+
+@pytest.mark.parametrize(
+    ("system", "lacks"),
+    [("linux", []), ("darwin", ["Triton", "fork"]), ("win32", ["Triton", "fork", "file locks"])],
+)
+def test_what_a_system_lacks_is_a_note(system: str, lacks: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", system)
+    findings = list(doctor._system())
+    assert [finding.what for finding in findings] == lacks
+    assert all(finding.state == "note" for finding in findings)
+    if system == "win32":
+        assert "WSL" in findings[-1].fix

@@ -3,7 +3,7 @@
 import os
 
 import torch
-from distributed.together import together
+from distributed.together import skip_if_torch_cannot_shard, together
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -40,6 +40,7 @@ def trained() -> list[Tensor]:
 
 
 def test_a_model_in_pieces_ends_where_a_whole_one_does() -> None:
+    skip_if_torch_cannot_shard()
     wanted = trained()
     for given in together(2, trained):
         assert isinstance(given, list), given

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from distributed.test_distributed import SETTINGS, attempt, on_the_second, send
-from distributed.together import together
+from distributed.together import skip_if_torch_cannot_shard, together
 from tests_support import draw_shapes
 from torch import nn
 from torch.distributed.checkpoint.filesystem import _StorageInfo
@@ -66,6 +66,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("number", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_losses_weights_and_scores_are_those_of_one_process(number: int, whole: Path) -> None:
+    skip_if_torch_cannot_shard()
     several, one = RunDirectory(whole / str(number)), RunDirectory(whole / "one")
     first, *rest = together(number, train_by_recipe, whole / "shapes", several.path, whole / "cache", True)
     assert first["split"] == "test", first
@@ -141,6 +142,7 @@ def go_on(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    skip_if_torch_cannot_shard()
     folder = tmp_path_factory.mktemp("shards")
     return folder, together(2, begin, folder)
 
@@ -246,6 +248,17 @@ def test_what_a_launcher_asks_for_in_vain(
     with pytest.raises(RunError, match=said):
         train(load_recipe("catalogue"), tmp_path / "run")
     assert not (tmp_path / "run" / "recipe.yaml").exists()
+
+
+def test_a_torch_that_cannot_shard_on_the_cpu_is_refused_before_data_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmts.distributed.sharded_model.num_processes", lambda: 2)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.delattr("torch.cpu.Stream.record_event", raising=False)
+    recipe = load_recipe("catalogue", ["train.shard=true"]).with_data(tmp_path / "not-there")
+    with pytest.raises(RunError, match=r"torch \d.* cannot shard a model on the CPU; install 2\.7"):
+        train(recipe, tmp_path / "run")
 
 
 def test_a_launcher_that_asks_for_fsdp_2_means_train_shard(

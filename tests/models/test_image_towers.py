@@ -130,7 +130,7 @@ def test_preprocessor_without_normalisation(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "not a valid JSON"),
+        ("{", "is not JSON"),
         ("[1]", "is not a JSON object"),
         ('{"size": "wide"}', "'wide'"),
         ('{"image_mean": {"red": 0.5}}', "float"),

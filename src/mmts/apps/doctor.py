@@ -4,6 +4,7 @@ import importlib
 import os
 import platform
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -79,6 +80,17 @@ def _versions() -> Iterator[Finding]:
             yield _finding(needed.name, version, f"pip install -c constraints.txt '{requirement}'", fits)
 
 
+def _system() -> Iterator[Finding]:
+    """Say what does not work on macOS and Windows."""
+    if system := {"darwin": "macOS", "win32": "Windows"}.get(sys.platform):
+        yield Finding("Triton", "note", f"not available on {system}", "fused losses run in torch, slower than on CUDA")
+        fix = "in scripts of your own, keep training below if __name__ == '__main__'"
+        yield Finding("fork", "note", f"not used on {system}; decoding processes start anew, which takes seconds", fix)
+    if system == "Windows":
+        found = "an open file cannot be replaced or removed, so locks and checkpoints are not reliable"
+        yield Finding("file locks", "note", found, "run mmts within WSL")
+
+
 def _torchvision() -> Iterator[Finding]:
     """Check that torchvision, which transformers imports if it is installed, works with this torch."""
     with suppress(metadata.PackageNotFoundError):
@@ -138,5 +150,5 @@ def _disk() -> Iterator[Finding]:
             yield _finding(what, f"{folder}, {free:.0f} GB free", fix, free > _ROOM, "note")
 
 
-CHECKS = (_versions, _torchvision, _device, _decoders, _disk)
+CHECKS = (_versions, _system, _torchvision, _device, _decoders, _disk)
 """The checks, in the order of their output."""

@@ -55,6 +55,12 @@ def _is_set(name: str) -> bool:
     return os.environ.get(name, "false").lower() == "true"
 
 
+def refuse_old_torch() -> None:
+    """Raise RunError, naming a version that can, if this torch cannot shard a model over processes on the CPU."""
+    if num_processes() > 1 and not torch.cuda.is_available() and not hasattr(torch.cpu.Stream, "record_event"):
+        raise RunError(f"torch {torch.__version__} cannot shard a model on the CPU; install 2.7 or drop train.shard")
+
+
 def shard_model(model: M, towers: Sequence[nn.Module], device: torch.device) -> M:
     """Return a copy of `model` of which this process holds its share; `model` itself is left without weights.
 

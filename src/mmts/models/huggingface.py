@@ -3,7 +3,7 @@
 import copy
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import torch
 
 from mmts.console import console
-from mmts.errors import InputError, RecipeError, counted, first_line, nearest
+from mmts.errors import DataError, InputError, RecipeError, counted, first_line, nearest
+from mmts.files import read_json
 
 T = TypeVar("T")
 
@@ -189,16 +190,25 @@ def read_preprocessing(source: Source) -> Preprocessing:
 
     If a processor resizes to more than it crops (256, then 224), only the crop is followed: a little more is seen.
     """
-    from transformers.models.auto.image_processing_auto import get_image_processor_config
-
     try:
-        with quiet():
-            config = get_image_processor_config(source.place, local_files_only=source.local)
+        whole = _settings(source, "processor_config.json")
+        part = whole.get("image_processor") if isinstance(whole, dict) else None
+        config = part or _settings(source, "preprocessor_config.json")
         return _preprocessing(config) if config else Preprocessing()
-    except (OSError, TypeError, ValueError) as error:
-        if isinstance(error, OSError) and not source.local:  # the hub has no such file
-            return Preprocessing()
+    except (OSError, TypeError, ValueError, DataError) as error:
         raise RecipeError(f"{source.tower}: its preprocessing: {first_line(error)}") from None
+
+
+def _settings(source: Source, name: str) -> Any:
+    """Return the content of a JSON file of a model, or None without it."""
+    from transformers.utils import cached_file  # get_image_processor_config overlooks one of the files in 5.0 to 5.14
+
+    file = Path(source.place) / name
+    if source.local:
+        return read_json(file) if file.exists() else None
+    with quiet(), suppress(OSError):
+        return read_json(cached_file(source.place, name))
+    return None
 
 
 def _preprocessing(config: Any) -> Preprocessing:

@@ -16,7 +16,7 @@ from mmts.console import console
 from mmts.data.records import Dataset
 from mmts.distributed.divided_state import copy_from_main
 from mmts.distributed.processes import joined, main_first, on_main, once
-from mmts.distributed.sharded_model import launcher_shards
+from mmts.distributed.sharded_model import launcher_shards, refuse_old_torch
 from mmts.errors import DataError, counted
 from mmts.evaluation.classification import find_classes, read_prompts
 from mmts.evaluation.compare import tables_of_change
@@ -96,6 +96,8 @@ def _train(
 
     if launcher_shards():
         recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"shard": True})})
+    if recipe.train.shard:
+        refuse_old_torch()
 
     # The data, and the run directory that they are recorded in.
     recipe, dataset = _open_data(recipe, run, data, resume)

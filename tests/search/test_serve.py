@@ -83,7 +83,9 @@ def test_the_start_page_offers_example_queries_and_random_items(
     build_index(run, run.parent / "shapes", tmp_path / "captions")
     other = open_searcher(run, tmp_path / "captions")
     page = render(other, Answer("", other.some(500)))
-    assert page.partition("Try:")[2].partition("</p>")[0].count('<a href="/?q=a+') == 3
+    examples, _, concepts = page.partition("Try:")[2].partition("Concepts of the training data")
+    assert examples.count('<a href="/?q=a+') == 3
+    assert len(other.concepts) == concepts.partition("</p>")[0].count('<a href="/?q=') == 3
     assert page.count("<figure>") == len(other.index)
     assert [hit.number for hit in other.some(4)] == [hit.number for hit in other.some(9)][:4]
 

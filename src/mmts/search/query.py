@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from mmts.concepts import ConceptDistribution
 from mmts.data.records import Label, Medium, values_of
 from mmts.errors import InputError, RunError, nearest, quoted, shortened
 from mmts.recipe.run_directory import RunDirectory
 from mmts.search.index_files import Index, Item, Numbers, Rows, is_exact, load_index
 from mmts.search.index_files import nearest as nearest_items
 from mmts.training.encoder import Encoder, open_encoder
+
+_SUGGESTED = 12  # concepts on the start page
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,19 @@ class Searcher:
             for name, label in item.columns.items():
                 values[name].update(values_of(label))
         return dict(values)
+
+    @cached_property
+    def concepts(self) -> list[str]:
+        """Names of at most 12 concepts that the run was trained on, from the largest to the smallest."""
+        file = RunDirectory(self.run).concepts_file
+        if not file.exists():
+            return []
+        known = ConceptDistribution.load(file)
+        if known.provenance.get("kind") == "counts":
+            return []
+        by_size = [known.names[at] for at in known.sizes.argsort(descending=True, stable=True).tolist()]
+        names = [name for name in by_size if name != "no concept" and not name.startswith("cluster ")]
+        return names[:: max(1, -(-len(names) // _SUGGESTED))]
 
     def by_text(self, query: str, k: int, among: Numbers | None = None) -> list[Hit]:
         """Return the k items nearest to a text. Raises InputError if it is empty."""

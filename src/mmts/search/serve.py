@@ -90,7 +90,7 @@ def serve(searcher: Searcher, port: int, k: int) -> None:
         why = getattr(error, "strerror", error)
         raise RunError(f"cannot listen on port {port}: {why}; --port 0 picks a free one") from None
     searcher.by_text("the first query takes longer than those after it", k)
-    _ = searcher.values  # so do these
+    _ = searcher.concepts, searcher.values  # so do these; damaged concepts are an error now instead of on the page
     console.print(f"search page: http://127.0.0.1:{server.server_port}/ (stop it with Ctrl-C)")
     with server:
         try:

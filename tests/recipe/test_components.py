@@ -513,9 +513,10 @@ def test_the_command_line_lists_the_components_of_a_file(towers: Path):
     result = CliRunner().invoke(app, ["recipes", "--policies", str(folder / "my_towers.py"), "--json"])
     listed = json.loads(result.output)
     assert listed["image towers"] == {f"{folder}/my_towers.py:Grid": "The colors of a grid of cells, mixed."}
-    result = CliRunner().invoke(app, ["recipes", "--policies", str(folder / "my_rules.py")])
+    wide = {"COLUMNS": "300"}  # a narrow terminal breaks long words, of which the path is one
+    result = CliRunner().invoke(app, ["recipes", "--policies", str(folder / "my_rules.py")], env=wide)
     assert result.exit_code == 0
-    output = " ".join(result.output.split())  # on a narrow terminal the second column is broken into lines
+    output = " ".join(result.output.split())
     for name, about in (("Cooling", "From `start` down"), ("Doubled", "InfoNCE, twice"), ("Sawtooth", "Down `teeth`")):
         assert f"{folder}/my_rules.py:{name}" in output
         assert about.split()[0] in output

@@ -508,13 +508,13 @@ def test_a_sweep_runs_a_users_rules_in_several_processes(folder: Path, tmp_path:
     assert "cooling" in board.read_text()
 
 
-def test_the_command_line_lists_the_components_of_a_file(towers: Path):
+def test_the_command_line_lists_the_components_of_a_file(towers: Path, monkeypatch: pytest.MonkeyPatch):
     folder = towers
     result = CliRunner().invoke(app, ["recipes", "--policies", str(folder / "my_towers.py"), "--json"])
     listed = json.loads(result.output)
     assert listed["image towers"] == {f"{folder}/my_towers.py:Grid": "The colors of a grid of cells, mixed."}
-    wide = {"COLUMNS": "300"}  # a narrow terminal breaks long words, of which the path is one
-    result = CliRunner().invoke(app, ["recipes", "--policies", str(folder / "my_rules.py")], env=wide)
+    monkeypatch.setattr("mmts.console.console._width", 300)  # a narrow terminal breaks long words, such as the path
+    result = CliRunner().invoke(app, ["recipes", "--policies", str(folder / "my_rules.py")])
     assert result.exit_code == 0
     output = " ".join(result.output.split())
     for name, about in (("Cooling", "From `start` down"), ("Doubled", "InfoNCE, twice"), ("Sawtooth", "Down `teeth`")):

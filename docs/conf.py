@@ -90,6 +90,7 @@ CONTENTS = {
                 "long-tail-flickr8k",
                 "long-tail-fashion",
                 "long-tail-usda",
+                "large-batch-usda",
                 "imbalance-sampling-1",
                 "imbalance-sampling-100",
                 "temperatures",

@@ -281,6 +281,7 @@ SWEEPS = {
     "long-tail-coco-longer": "COCO for 15 epochs",
     "long-tail-flickr8k": "Flickr8k",
     "long-tail-usda": "fruit",
+    "large-batch-usda": "fruit at 2,048",
     "openmoji": "drawings",
     "imbalance-1": "imbalance 1",
     "imbalance-10": "imbalance 10",

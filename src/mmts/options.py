@@ -50,7 +50,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 def check_value(name: str, value: Any, hint: Any) -> None:
     """Raise InputError, naming it, unless a value is one of a Literal, or finite and in a range such as `Positive`.
 
-    Values that are no numbers, such as None or a schedule, are in every range.
+    Values other than numbers, such as None or a schedule, are not checked.
 
     >>> check_value("beta", 1.0, ZeroToBelowOne)
     Traceback (most recent call last):
@@ -82,7 +82,7 @@ def in_range(value: Any, hint: Any, isfinite: Callable[[Any], Any]) -> Any:
 
 
 def range_in_words(hint: Any) -> str:
-    """Return what a number must be.
+    """Describe the range that a number must lie in.
 
     >>> range_in_words(Positive), range_in_words(ZeroToOne)
     ('be finite and positive', 'lie in [0, 1]')

@@ -13,7 +13,7 @@ Extend = Callable[[Tensor], Tensor]
 
 
 class Terms(NamedTuple):
-    """What a contrast is computed from, checked."""
+    """The checked arguments of `contrast`."""
 
     x: Tensor  # (B, D), like y
     y: Tensor
